@@ -202,7 +202,7 @@ def assign(kind: Any, values: dict[str, Any], path: str, value: Any) -> list[str
             raise ConfigError(f"{'.'.join(at)} holds a single value; it has no field {following!r}")
     each, places = _type_of_items(_type_of_field(hint, parent, last, at, kind, values)), list[str]()
     if isinstance(value, str) and each is not None and not _is_seam(each):
-        places, value = _rows(value, path)
+        places, value = _rows(value, path, field_types(part_type(each)))
     if isinstance(parent, list):
         parent[int(last)] = value
         return places
@@ -212,17 +212,19 @@ def assign(kind: Any, values: dict[str, Any], path: str, value: Any) -> list[str
     return places
 
 
-def _rows(file: str, path: str) -> tuple[list[str], list[dict[str, Any]]]:
+def _rows(file: str, path: str, fields: Collection[str]) -> tuple[list[str], list[dict[str, Any]]]:
     """The rows of a table and their places as values of parts: columns are fields; an empty cell leaves its field."""
     if not file.lower().endswith((".csv", ".tsv")):
         raise ConfigError(f"{path} is {file!r} but must be a list, or the name of a table in CSV or TSV (.csv, .tsv)")
     try:
         _, lines = read_cells(Path(file))
-        (_, names), *rows = lines
+        (header, names), *rows = lines
         if not rows:
             raise ConfigError(f"{path}: {file} has no rows; give at least one")
         if "" in names:
             raise ConfigError(f"{path}: {file} has a column without a name; name it by a field, or take it out")
+        if unknown := [name for name in names if name not in fields]:
+            raise ConfigError(f"{path}: {header} has a column {unknown[0]!r}; {nearest(unknown[0], fields)}")
         return [place for place, _ in rows], [
             {name: value_of(cell.strip()) for name, cell in zip(names, cells, strict=True) if cell.strip()}
             for _, cells in rows

@@ -85,7 +85,7 @@ def finished(tmp_path_factory):
         ("world.data.max_tokens=3", ["max_tokens"]),
         ("world.data.batching.pool_batches=3", ["pool_batches", "power of two"]),
         ("world.data.train_samples=2", ["client 2 would be without data", "3 clients", "2"]),
-        ("world.data.minimum_samples=40", ["without data", "fewer clients or more rows"]),
+        ("world.data.minimum_samples=40", ["without data", "population.num_clients or world.data.minimum_samples"]),
         ("world.data.template.kind=chat", ["chat template"]),
     ],
 )

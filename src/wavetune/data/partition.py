@@ -144,7 +144,8 @@ def check_enough(num_rows: int, num_clients: int, minimum: int) -> None:
     if num_rows < num_clients * minimum:
         raise ConfigError(
             f"client {num_rows // minimum} would be without data: {num_clients} clients need "
-            f"{num_clients * minimum} rows ({minimum} each) and there are {num_rows}; use fewer clients or more rows"
+            f"{num_clients * minimum} rows ({minimum} each) and there are {num_rows}; lower "
+            "world.scenario.population.num_clients or world.data.minimum_samples, or give more rows"
         )
 
 

@@ -116,7 +116,7 @@ class Method(Part):
     adapters: tuple[Adapter, ...] = ()
     sharing: Sharing = field(default_factory=Sharing)
     objective: Supervised = field(default_factory=Likelihood)
-    proximal: Annotated[float, Ge(0)] = field(default=0.0, metadata={"needs": (BOTH_FACTORS,)})
+    proximal: Annotated[float, Ge(0), Le(1e6)] = field(default=0.0, metadata={"needs": (BOTH_FACTORS,)})
     optimiser: Optimiser = field(default_factory=AdamW)
     activation_codec: Codec = field(default_factory=Bf16, metadata={"message": "activations", "needs": (CUT,)})
     gradient_codec: Codec = field(default_factory=Bf16, metadata={"message": "gradients", "needs": (CUT,)})

@@ -208,7 +208,7 @@ class ServerAdam(Mixing):
     then x <- x + rate m / (sqrt(v) + tau); m begins at 0 and v at tau^2. Source: arXiv 2003.00295, algorithm 2.
     """
 
-    rate: Annotated[float, Gt(0)] = 1e-2
+    rate: Annotated[float, Gt(0), Le(1e6)] = 1e-2
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.99
     tau: Annotated[float, Ge(1e-12), Le(1e12)] = 1e-3

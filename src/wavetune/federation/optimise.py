@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from wavetune.federation.facts import CUT
 from wavetune.federation.messages import EVERYTHING, Agenda
@@ -103,10 +103,10 @@ class AdamW(Optimiser):
     moments = ("exp_avg", "exp_avg_sq")
     learning_rate: Annotated[float, Gt(0)] = 2e-4
     server_learning_rate: Annotated[float, Gt(0)] | None = field(default=None, metadata={"needs": (CUT,)})
-    weight_decay: Annotated[float, Ge(0)] = 0.01
+    weight_decay: Annotated[float, Ge(0), Le(1e3)] = 0.01
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.999
-    epsilon: Annotated[float, Gt(0)] = 1e-8
+    epsilon: Annotated[float, Ge(1e-30), Le(1e6)] = 1e-8
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: Annotated[int, Ge(0)] = 10
     max_grad_norm: Annotated[float, Gt(0)] | None = 1.0

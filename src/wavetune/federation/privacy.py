@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from wavetune.errors import ConfigError
 from wavetune.federation.codecs import Chain, Clip, Noise
@@ -45,8 +45,8 @@ class Gaussian(Part):
     """
 
     needs = (UPDATES_ALONE, ADAPTERS, BY_SERVER, INDIVIDUAL, ONE_MIXTURE, MEAN, UNROUNDED, COUNTED_ONCE, UNJUDGED)
-    clip_norm: Annotated[float, Gt(0)] | None = 1.0
-    noise_multiplier: Annotated[float, Ge(0)] = 1.0
+    clip_norm: Annotated[float, Ge(1e-12), Le(1e6)] | None = 1.0
+    noise_multiplier: Annotated[float, Ge(0), Le(1e6)] = 1.0
     delta: Annotated[float, Gt(0), Lt(1)] = 1e-5
     noise: Literal["seeded", "secure"] = "seeded"
 

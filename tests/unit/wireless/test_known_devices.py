@@ -77,6 +77,7 @@ def test_a_table_is_the_list_of_its_rows_and_is_kept_in_the_recipe(tmp_path):
         ("distance_m\n50\n5000\n50\n", "devices.csv:3: world.scenario: the distance of Population.devices[1] is 5000"),
         ("x_m\n50\n50\n50\n", "x_m and y_m go together"),
         ("clock_hz\n", "devices.csv has no rows"),
+        ("clok_hz\n1e9\n1e9\n1e9\n", "devices.csv:1 has a column 'clok_hz'; did you mean 'clock_hz'"),
         ("clock_hz\n1e9\n\n1e9\n-1\n", "devices.csv:5: world.scenario.population.devices.2.clock_hz is -1"),
         ("clock_hz\nfast\n1e9\n1e9\n", "devices.csv:2: world.scenario.population.devices.0.clock_hz is 'fast'"),
         ("clock_hz,\n1e9,1\n", "a column without a name"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from wavetune.federation.codecs.codec import Context, Tensors, Transform
 from wavetune.federation.facts import COMMON_START, NUMBERS_ALONE, VALUES_SENT
@@ -30,7 +30,7 @@ class Noise(Transform):
     removes = (VALUES_SENT,)
     needs = (COMMON_START, NUMBERS_ALONE)
     of_changes = True
-    std: Annotated[float, Ge(0)] = 0.0
+    std: Annotated[float, Ge(0), Le(1e6)] = 0.0
     source: Literal["seeded", "secure"] = "seeded"
 
     def send(self, x: Tensors, state: Tensors, context: Context) -> tuple[Tensors, Tensors]:

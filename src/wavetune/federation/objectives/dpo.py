@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Gt
+from annotated_types import Ge, Le
 
 from wavetune.federation.objectives.alignment import AlignmentObjective
 
@@ -21,7 +21,7 @@ class Dpo(AlignmentObjective):
     """Of the pairs that a client has learned from, the share lambda is helpful pairs, the others are harmless ones."""
 
     learns_from = "pairs"
-    beta: Annotated[float, Gt(0)] = 0.1
+    beta: Annotated[float, Ge(1e-6), Le(1e6)] = 0.1
 
     @property
     def answers_to_each_prompt(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from wavetune.federation.objectives.supervised import Supervised
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Focal(Supervised):
     """-(1 - p)^gamma log p of every label, for clients whose labels are of few kinds; gamma 0 is `likelihood`."""
 
-    gamma: Annotated[float, Ge(0)] = 2.0
+    gamma: Annotated[float, Ge(0), Le(100)] = 2.0
 
     def losses(self, outputs: Outputs, weight_P: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted sum, and each label's."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from wavetune.federation.objectives.alignment import AlignmentObjective
 from wavetune.federation.objectives.kl import KlControl
@@ -24,7 +24,7 @@ class Grpo(AlignmentObjective):
     divergence_in_loss = True
     group_size: Annotated[int, Ge(2)] = 4
     clip: Annotated[float, Gt(0), Lt(1)] = 0.2
-    entropy_coefficient: Annotated[float, Ge(0)] = 0.0
+    entropy_coefficient: Annotated[float, Ge(0), Le(1e6)] = 0.0
     epochs: Annotated[int, Ge(1)] = 1
     minibatches: Annotated[int, Ge(1)] = 1
     kl: KlControl = field(default_factory=KlControl)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from wavetune.units import Array
 
@@ -27,9 +27,9 @@ class KlControl:
     Source: Ziegler et al., arXiv 1909.08593, section 2.2 (gain 0.1 there, for many more steps).
     """
 
-    start: Annotated[float, Ge(0)] = 0.05
+    start: Annotated[float, Ge(0), Le(1e6)] = 0.05
     target: Annotated[float, Gt(0)] | None = 0.1
-    gain: Annotated[float, Gt(0)] = 1.0
+    gain: Annotated[float, Gt(0), Le(1e6)] = 1.0
 
     def next(self, coefficient_K: Array, kl_K: Array) -> Array:
         """Coefficients after a step with these divergences, `[K]`.

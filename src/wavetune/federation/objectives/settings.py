@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Le
 
 from wavetune.errors import ConfigError
 from wavetune.federation.objectives.alignment import AlignmentObjective
@@ -27,9 +27,9 @@ class AlignmentSettings:
     prompts_per_step: Annotated[int, Ge(1)] = 4
     max_prompt_tokens: Annotated[int, Ge(4)] = 256
     max_new_tokens: Annotated[int, Ge(1)] = 40
-    temperature: Annotated[float, Gt(0)] = 0.7
+    temperature: Annotated[float, Ge(1e-6), Le(1e6)] = 0.7
     optimiser: Optimiser = RATE
-    distance_coefficient: Annotated[float, Ge(0)] = 0.0
+    distance_coefficient: Annotated[float, Ge(0), Le(1e6)] = 0.0
 
     def __post_init__(self) -> None:
         parts = self.objective.minibatches
