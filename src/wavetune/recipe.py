@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Le, MinLen
 
 from wavetune.data.settings import DataSettings
 from wavetune.errors import ConfigError, JsonError
@@ -43,8 +43,8 @@ class RunSettings:
     block keeps its input alone for the backward pass, which costs a second forward pass.
     """
 
-    rounds: Annotated[int, Ge(1)] = 20
-    local_steps: Annotated[int, Ge(0)] = 4
+    rounds: Annotated[int, Ge(1), Le(1_000_000)] = 20
+    local_steps: Annotated[int, Ge(0), Le(10_000)] = 4
     seed: Annotated[int, Ge(0)] = 0
     evaluate_every: Annotated[int, Ge(1)] = 5
     checkpoint_every: Annotated[int, Ge(1)] = 1

@@ -215,6 +215,11 @@ def test_a_slip_in_any_fields_name_is_refused_with_the_nearest_name(path, part, 
         (["method.exchange.kind=over_the_air", "method.exchange.snr_db=-1e300"], "method.exchange.snr_db is -1e+300"),
         (["world.scenario.population.amplifier_efficiency=1e-300"], "population.amplifier_efficiency is 1e-300"),
         (["world.scenario.server.amplifier_efficiency=1e-300"], "server.amplifier_efficiency is 1e-300"),
+        (["run.rounds=1000000000000"], "run.rounds is 1000000000000: input should be less"),
+        (["run.local_steps=1000000000000"], "run.local_steps is 1000000000000: input should be less"),
+        (["method.optimiser.learning_rate=1e300"], "method.optimiser.learning_rate is 1e+300"),
+        (["method.optimiser.max_grad_norm=1e-300"], "method.optimiser.max_grad_norm is 1e-300"),
+        (["method.filters.kind=blend", "method.filters.phi=-1e300"], "phi is -1e+300"),
         (["method.lora.targets=[]"], "method.lora.targets is []: a list should have at least 1 item, not 0"),
         (["method.bottleneck.width=0"], "method.bottleneck.width is 0: input should be greater"),
         (
@@ -292,3 +297,11 @@ def test_one_name_stands_for_a_list_of_lora_targets_and_all_linear_for_all_maps(
         assert from_dict(recipe.to_dict()) == recipe
     with pytest.raises(ConfigError, match=r"method\.lora\.targets is 5"):
         with_settings(SFLLLM, ["method.lora.targets=5"])
+
+
+@pytest.mark.parametrize(
+    "setting", ["steps=1000000000000", "objective.kl.gain=5", "objective.value_learning_rate=1e300"]
+)
+def test_a_penalty_of_alignment_never_becomes_a_reward_and_its_rates_have_ranges(setting):
+    with pytest.raises(ConfigError, match=f"method.alignment.learning.{setting.partition('=')[0]} is"):
+        with_settings(ALL["pwff"], [f"method.alignment.learning.{setting}"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Le
 
 from wavetune.federation.facts import KEPT_LORA, ONE_RANK
 from wavetune.parts import Part
@@ -29,7 +29,7 @@ class Distillation(Part):
     needs = (ONE_RANK, KEPT_LORA)
     steps: Annotated[int, Ge(1)] = 300
     batch_size: Annotated[int, Ge(1)] = 16
-    learning_rate: Annotated[float, Gt(0)] = 5e-4
+    learning_rate: Annotated[float, Ge(1e-12), Le(1e30)] = 5e-4
     of: Literal["states", "distributions"] = "states"
 
     def loss(self, pupil: Backbone, hidden_ND: Tensor, teacher_ND: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Le, Lt
 
 from wavetune.federation.facts import CUT
 from wavetune.federation.messages import EVERYTHING, Agenda
@@ -101,15 +101,15 @@ class AdamW(Optimiser):
 
     kind = "adamw"
     moments = ("exp_avg", "exp_avg_sq")
-    learning_rate: Annotated[float, Gt(0)] = 2e-4
-    server_learning_rate: Annotated[float, Gt(0)] | None = field(default=None, metadata={"needs": (CUT,)})
+    learning_rate: Annotated[float, Ge(1e-12), Le(1e30)] = 2e-4
+    server_learning_rate: Annotated[float, Ge(1e-12), Le(1e30)] | None = field(default=None, metadata={"needs": (CUT,)})
     weight_decay: Annotated[float, Ge(0), Le(1e3)] = 0.01
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.999
     epsilon: Annotated[float, Ge(1e-30), Le(1e6)] = 1e-8
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: Annotated[int, Ge(0)] = 10
-    max_grad_norm: Annotated[float, Gt(0)] | None = 1.0
+    max_grad_norm: Annotated[float, Ge(1e-12), Le(1e12)] | None = 1.0
 
     def factor(self, step: int, total_steps: int) -> float:
         """Fraction of the full rate at a step counted from 0.

@@ -41,7 +41,7 @@ class RewardTraining:
     rank: Annotated[int, Ge(1)] = 8
     alpha: Annotated[float, Gt(0), Le(1e9)] = 16.0
     targets: LoraTargets | None = None
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    learning_rate: Annotated[float, Ge(1e-12), Le(1e30)] = 1e-3
     pairs_per_step: Annotated[int, Ge(1)] = 8
     steps: Annotated[int, Ge(1)] = 120
     evaluate_every: Annotated[int, Ge(1)] = 20

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Le
 
 from wavetune.federation.facts import ADAPTERS, BOTH_FACTORS, BY_SERVER, CLIENTS, EVERY_FACTOR, ONE_MIXTURE, WHOLE_MODEL
 from wavetune.parts import Part
@@ -19,5 +19,5 @@ class ServerSteps(Part):
 
     needs = (WHOLE_MODEL, CLIENTS, ADAPTERS, BOTH_FACTORS, EVERY_FACTOR, BY_SERVER, ONE_MIXTURE)
     steps: Annotated[int, Ge(1)] = 10
-    learning_rate: Annotated[float, Gt(0)] = 5e-4
+    learning_rate: Annotated[float, Ge(1e-12), Le(1e30)] = 5e-4
     from_clients: bool = True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Le, MinLen
 
 from wavetune.errors import ConfigError
 from wavetune.federation.facts import ADAPTERS, AT_ONCE, CLIENTS, CUT, ONE_CUT, UNTOUCHED, UPDATES_ALONE, WHOLE_MODEL
@@ -15,7 +15,7 @@ from wavetune.guarded import Checks
 from wavetune.parts import Extent, Fact, Part
 
 Cut = Annotated[int, Ge(1)]
-Steps = Annotated[int, Ge(1)]
+Steps = Annotated[int, Ge(1), Le(10_000)]
 Rows = Annotated[int, Ge(1)]
 
 

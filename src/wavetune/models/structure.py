@@ -82,7 +82,7 @@ def find_blocks(model: PreTrainedModel) -> str:
     }
     if not stacks:
         raise ModelError(
-            f"{type(model).__name__} has no list of {count} blocks to cut and adapt (blocks that share weights are not"
+            f"{type(model).__name__} has no list of its blocks to cut and adapt (blocks that share weights are not"
             " supported); choose another model"
         )
     return max(stacks, key=lambda name: stacks[name])

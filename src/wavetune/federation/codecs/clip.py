@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Gt
+from annotated_types import Ge, Le
 
 from wavetune.federation.codecs.codec import Context, Tensors, Transform
 from wavetune.federation.facts import COMMON_START, NUMBERS_ALONE, VALUES_SENT
@@ -20,7 +20,7 @@ class Clip(Transform):
     removes = (VALUES_SENT,)
     needs = (COMMON_START, NUMBERS_ALONE)
     of_changes = True
-    norm: Annotated[float, Gt(0)] = 1.0
+    norm: Annotated[float, Ge(1e-12), Le(1e12)] = 1.0
 
     def send(self, x: Tensors, state: Tensors, context: Context) -> tuple[Tensors, Tensors]:
         """The change within the norm."""

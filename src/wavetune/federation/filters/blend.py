@@ -39,8 +39,8 @@ class Blend(Fill):
     """
 
     needs = (INDIVIDUAL,)
-    theta: float = 0.5
-    phi: float = 0.5
+    theta: Annotated[float, Ge(-1000), Le(1000)] = 0.5
+    phi: Annotated[float, Ge(-1000), Le(1000)] = 0.5
     fit: Literal["fixed", "lmmse"] = "lmmse"
     forgetting: Annotated[float, Gt(0), Le(1)] = 0.3
     max_age: Annotated[int, Ge(1)] = 5

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from wavetune.units import Array
 
@@ -28,8 +28,8 @@ class KlControl:
     """
 
     start: Annotated[float, Ge(0), Le(1e6)] = 0.05
-    target: Annotated[float, Gt(0)] | None = 0.1
-    gain: Annotated[float, Gt(0), Le(1e6)] = 1.0
+    target: Annotated[float, Ge(1e-12)] | None = 0.1
+    gain: Annotated[float, Gt(0), Lt(5)] = 1.0
 
     def next(self, coefficient_K: Array, kl_K: Array) -> Array:
         """Coefficients after a step with these divergences, `[K]`.

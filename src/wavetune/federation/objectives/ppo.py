@@ -33,7 +33,7 @@ class Ppo(AlignmentObjective):
     clip: Annotated[float, Gt(0), Lt(1)] = 0.2
     gae_lambda: Annotated[float, Ge(0), Le(1)] = 0.95
     gamma: Annotated[float, Gt(0), Le(1)] = 1.0
-    value_learning_rate: Annotated[float, Gt(0)] = 4e-3
+    value_learning_rate: Annotated[float, Ge(1e-12), Le(1e30)] = 4e-3
     entropy_coefficient: Annotated[float, Ge(0), Le(1e6)] = 0.0
     epochs: Annotated[int, Ge(1)] = 2
     minibatches: Annotated[int, Ge(1)] = 1

@@ -23,7 +23,7 @@ class AlignmentSettings:
     """
 
     objective: AlignmentObjective = field(default_factory=Ppo)
-    steps: Annotated[int, Ge(0)] = 8
+    steps: Annotated[int, Ge(0), Le(1_000_000)] = 8
     prompts_per_step: Annotated[int, Ge(1)] = 4
     max_prompt_tokens: Annotated[int, Ge(4)] = 256
     max_new_tokens: Annotated[int, Ge(1)] = 40
