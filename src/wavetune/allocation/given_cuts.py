@@ -37,6 +37,7 @@ from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.power import with_best_power
 from wavetune.allocation.problem import IntArray, Problem
 from wavetune.allocation.water_filling import BandProblem
+from wavetune.units import Array
 
 _TOLERANCE, _WARM_TOLERANCE, _TWO_WAY_TOLERANCE = 1e-4, 1e-3, 1e-3
 _ROUNDING = 1e-9
@@ -116,20 +117,6 @@ class Setting:
         """What both ways of a step may take for a total delay (s)."""
         return (delay_s / self.options.rounds - self.fed_bits * fed_s_per_bit) / self.steps - self.server_s
 
-    def later_s(self, other: Setting) -> float:
-        """How much later than another's its last activations arrive at least, for any owners and powers (s).
-
-        Whoever sends no less and is ready no earlier than s later is done at least s later.
-        """
-        sends_no_less = np.all(self.uplink.need_K >= other.uplink.need_K)
-        return float(np.min(self.uplink.ready_K - other.uplink.ready_K)) if sends_no_less else -np.inf
-
-    def later_both_ways_s(self, other: Setting) -> float:
-        """How much later than another's both ways of a step end at least, for any owners and powers (s)."""
-        ours, theirs = self.ways, other.ways
-        receives_no_less = np.all(ours.down_bits_K >= theirs.down_bits_K)
-        return self.later_s(other) + float(np.min(ours.after_s_K - theirs.after_s_K)) if receives_no_less else -np.inf
-
 
 def settings_of(evaluator: Evaluator, pairs: Sequence[tuple[IntArray | int, IntArray | int]]) -> list[Setting]:
     """Settings of cuts and ranks, per client or the same for all."""
@@ -171,6 +158,7 @@ class GivenCutsSearch:
         self.tolerance = _TOLERANCE if self.warm is None else _WARM_TOLERANCE
         self.main, self.fed = self.evaluator.main, self.evaluator.fed
         self.settings = settings_of(self.evaluator, pairs)
+        self._later_s_by_pair: dict[int, tuple[list[float], list[float]]] = {}
         self.bounds_s = self._lone_bounds_s()
         largest = max(self.settings, key=lambda one: one.fed_bits)
         share_K = largest.options.fed_bits_KC[:, 0] / (largest.fed_bits or 1.0)  # of the largest client's adapters
@@ -318,7 +306,7 @@ class GivenCutsSearch:
         pair = self.settings[i]
         step_s = self.bounds_s[i] + pair.down_s
         for j, known in self.two_ways.items():
-            step_s = max(step_s, known.bound_s + pair.later_both_ways_s(self.settings[j]))
+            step_s = max(step_s, known.bound_s + self._later_s(j)[1][i])
         return pair.delay_s(step_s, self._fed_s()[1])
 
     def _upper_s(self, i: int) -> float:
@@ -331,10 +319,33 @@ class GivenCutsSearch:
         """The pair with the best known owners."""
         return min(self.two_ways or self.incumbents, key=self._upper_s)
 
+    def _later_s(self, j: int) -> tuple[list[float], list[float]]:
+        """How much later than pair j's every pair's last activations arrive at least, and both ways of its steps end,
+        for any owners and powers (s).
+
+        Whoever sends no less and is ready no earlier than s later is done at least s later; with both ways, whoever
+        receives no less either.
+        """
+        if j not in self._later_s_by_pair:
+            need_PK, ready_s_PK, bits_PK, after_s_PK = self._amounts
+            up_s_P = np.min(ready_s_PK - ready_s_PK[j], axis=1)
+            up_s_P[~np.all(need_PK >= need_PK[j], axis=1)] = -np.inf
+            both_s_P = up_s_P + np.min(after_s_PK - after_s_PK[j], axis=1)
+            both_s_P[~np.all(bits_PK >= bits_PK[j], axis=1)] = -np.inf
+            self._later_s_by_pair[j] = up_s_P.tolist(), both_s_P.tolist()
+        return self._later_s_by_pair[j]
+
+    @cached_property
+    def _amounts(self) -> tuple[Array, Array, Array, Array]:
+        """[P, K]: what clients send in a step, from when on (s), bits that they receive, and what follows these (s)."""
+        given = [
+            (w.uplink.need_K, w.uplink.ready_K, w.down_bits_K, w.after_s_K) for w in (s.ways for s in self.settings)
+        ]
+        need_PK, ready_s_PK, bits_PK, after_s_PK = map(np.stack, zip(*given, strict=True))
+        return need_PK, ready_s_PK, bits_PK, after_s_PK
+
     def _lone_bounds_s(self) -> list[float]:
-        ready_s_PK, need_PK = (
-            np.stack([getattr(one.uplink, name) for one in self.settings]) for name in ("ready_K", "need_K")
-        )
+        need_PK, ready_s_PK, *_ = self._amounts
         return np.maximum(np.max(ready_s_PK, axis=1), self.main.lone_bounds_s(ready_s_PK, need_PK)).tolist()
 
     def _started(self, tables: BandTables, band_problem: BandProblem, owner_M: IntArray | None) -> Incumbent:
@@ -369,7 +380,7 @@ class GivenCutsSearch:
         best_main_s, fed_s = main_s(best), self._fed_s()[0]
         for i, pair in enumerate(self.settings):
             limit_s = self.settings[best].delay_s(best_main_s + self.settings[best].down_s, fed_s)
-            least_s = max(self.bounds_s[i], best_main_s + pair.later_s(self.settings[best]))
+            least_s = max(self.bounds_s[i], best_main_s + self._later_s(best)[0][i])
             if pair.delay_s(least_s + pair.down_s, fed_s) >= limit_s:
                 continue
             if pair.delay_s((found_s := main_s(i)) + pair.down_s, fed_s) < limit_s:
@@ -415,14 +426,14 @@ class GivenCutsSearch:
 
     def _bound_others(self, clock: Clock) -> None:
         """Raise the other pairs' bounds by what is proved for the best one."""
-        best, proved = self.settings[self.best], self.incumbents[self.best]
+        proved, later_s = self.incumbents[self.best], self._later_s(self.best)[0]
         for i, other in enumerate(self.settings):
             goal_s = other.step_s(self._upper_s(self.best), self._fed_s()[1]) - other.down_s
             if clock.expired:
                 return
             if i == self.best or self.bounds_s[i] >= goal_s or not other.sends:
                 continue
-            self.bounds_s[i] = max(self.bounds_s[i], self.bounds_s[self.best] + other.later_s(best))
+            self.bounds_s[i] = max(self.bounds_s[i], self.bounds_s[self.best] + later_s[i])
             if self.bounds_s[i] < goal_s and proved.prices is not None:
                 self.bounds_s[i] = bound_by_prices(self.settings[i].uplink, proved.prices, self.bounds_s[i], goal_s)
 
