@@ -61,10 +61,12 @@ class Rounds:
         self.fits, served, self.starts, self.bits = tables(instance, cuts, rank)
         self.bands, self.cuts, self.round_s = [Band(instance, n) for n in ("main", "fed")], cuts, round_s
         self.times = np.array([instance["local_steps"], instance["local_steps"], 1.0, 1.0])
-        self.work, self.first = instance["local_steps"] * served, self.starts  # when each is over at the soonest
         alone = [(band.up.carried(band.caps[:, None] * band.up.h), band.back) for band in self.bands]
         self.most = np.array([np.sum(way_KM, axis=1) for ways in alone for way_KM in ways])  # [4, K]
         self.bits[1::2] *= np.array([band.returns for band in self.bands])[:, None, None]
+        rate = np.maximum(self.most[:, :, None], 1e-300)
+        self.alone = np.where(self.bits > 0, self.bits / rate * (1 - EPS), 0.0)
+        self.work, self.first = instance["local_steps"] * served, self.starts + self.alone  # over at the soonest
 
     def closed(self, proof):
         """Refuse where the proof leaves a part open."""

@@ -9,7 +9,8 @@ the server and prices l >= 0 of each client's three times, no round is shorter t
 
 as shares add up to one server at most. To be through by P, a client needs a share that leaves time for the least that
 both ways take it alone in the band, and it has no more than the others' least shares leave. A proof is of a rank, where
-cuts are the clients' own, or of a cut and rank of all. It needs `verify_plan`, `verify_own_cuts` and NumPy alone.
+cuts are the clients' own, or of a cut and rank of all, where what adapters take is proved by itself. It needs
+`verify_plan`, `verify_own_cuts` and NumPy alone.
 """
 
 import sys
@@ -29,9 +30,8 @@ class SharedRounds(Rounds):
     def __init__(self, instance, cuts, rank, round_s):
         super().__init__(instance, cuts, rank, round_s)
         self.served, self.times = tables(instance, cuts, rank)[1], self.times[1:]
-        self.alone = np.where(self.bits > 0, self.bits / self.most[:, :, None] * (1 - EPS), 0.0)[:2]
-        self.beside = np.sum(self.starts[:2] + self.alone, axis=0)
-        self.work, self.first = 0 * self.served, np.array([self.beside + self.served, *self.starts[2:]])
+        self.beside = np.sum(self.first[:2], axis=0)
+        self.work, self.first = 0 * self.served, np.array([self.beside + self.served, *self.first[2:]])
 
     def asked(self, proof, cuts, edges, late):
         """Cuts that can be, their costs without sets, what is paid; seconds of all ways: what is free, what is left."""
@@ -45,8 +45,15 @@ class SharedRounds(Rounds):
             value[k, c] = weight * Rate(least[k, c], most[k, 0], late[k, 0] * self.served[k, c])
         low, high = edges[self.ways, 0, None, None], edges[self.ways, 1, None, None]
         low[:2], left = 0.0, high * (1 + EPS) - self.starts
-        left[:2] -= (self.starts[1::-1] + self.alone[::-1] + self.served / np.maximum(most, 1e-300)) * (1 - EPS)
+        left[:2] -= (self.starts[1::-1] + self.alone[1::-1] + self.served / np.maximum(most, 1e-300)) * (1 - EPS)
         return cuts, value, weight, low, left
+
+    def told_apart(self, listed):
+        """Take adapters out if it is proved how long they take both ways, as one cut ties them to nothing."""
+        if listed is not None and len(self.cuts) == 1 and np.all(self.fits):
+            nothing = np.zeros(self.fits.shape[0])
+            fed_s = self.bands[1].earliest(nothing, nothing, self.bits[2:, :, 0], listed) * (1 - EPS)
+            self.bits[2:], self.first[1], self.first[2] = 0.0, fed_s, 0.0
 
     def apart(self, proof, cuts):
         """Nothing: the server's work ties both ways."""
@@ -73,12 +80,14 @@ def plan_delay(instance, plan):
 def bound(instance, certificate):
     """The lower bound, if the certificate proves it of every rank, or of every cut and rank of all clients."""
     own, claimed_s = "ranks" in certificate, float(certificate["lower_bound_s"])
-    proofs = {(p.get("cut"), p["rank"]): p["proof"] for p in certificate["ranks" if own else "pairs"]}
+    proofs = {(p.get("cut"), p["rank"]): p for p in certificate["ranks" if own else "pairs"]}
     require(claimed_s < np.inf, "the bound is no number")
     for rank, rounds in instance["rounds_to_target"].items():
         for cuts in [instance["cuts"]] if own else [[cut] for cut in instance["cuts"]]:
             proof = proofs.get((None if own else cuts[0], int(rank)), {})
-            SharedRounds(instance, cuts, int(rank), claimed_s / rounds).closed(proof)
+            one = SharedRounds(instance, cuts, int(rank), claimed_s / rounds)
+            one.told_apart(proof.get("fed"))
+            one.closed(proof.get("proof", {}))
     return claimed_s
 
 

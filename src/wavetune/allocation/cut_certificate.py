@@ -72,15 +72,18 @@ def own_choices_certificate(problem: Problem, plan: Plan, clock: Clock) -> Json:
     evaluator, shared = Evaluator(problem), problem.share_server
     bands, steps = (evaluator.main, evaluator.fed), problem.local_steps
     named = _option_sets(problem)
-    option_sets = [one for _, one in named]
+    goal_s = min(plan.lower_bound_s, (1 - _CLOSE) * plan.delay_s)
+    apart = BandsApart(problem, evaluator, plan)
+    alone = [_told_apart(one, apart, goal_s / one.rounds) for _, one in named]
+    option_sets = [one for one, _, _ in alone]
     packing = CutPacking(
         bands, option_sets, steps, problem.costs.download_share, problem.price_downlink, shared, clock
     )  # fmt: skip
     size = max(tables.log_KM.size for tables in bands)
-    goal_s = min(plan.lower_bound_s, (1 - _CLOSE) * plan.delay_s)
     hertz = problem.main.effective_hz, problem.fed.effective_hz
-    apart = BandsApart(problem, evaluator, plan)
-    proofs = [CutProof(packing, i, one, hertz, goal_s / one.rounds, apart) for i, one in enumerate(option_sets)]
+    proofs = [
+        CutProof(packing, i, one, hertz, goal_s / one.rounds, apart, fed_s) for i, (one, fed_s, _) in enumerate(alone)
+    ]
 
     def close(i: int, choice_K: IntArray, _: bool) -> float:
         return option_sets[i].rounds * proofs[i].closed(choice_K)[1]
@@ -94,8 +97,8 @@ def own_choices_certificate(problem: Problem, plan: Plan, clock: Clock) -> Json:
         lambda _: None, None if shared else close, int(_PROGRAMS / np.sqrt(size)) if size <= most else 0, patient=True,
     )  # fmt: skip
     found = [
-        {**name, "proof": proof.of(trace)}
-        for (name, _), proof, trace in zip(named, proofs, packing.traces, strict=True)
+        {**name, **fed, "proof": proof.of(trace)}
+        for (name, _), (_, _, fed), proof, trace in zip(named, alone, proofs, packing.traces, strict=True)
     ]
     lower_s = min(one.rounds * proof.reached_s for one, proof in zip(option_sets, proofs, strict=True))
     return {"lower_bound_s": lower_s * _SAFE, "ranks" if problem.cut_per_client else "pairs": found}
@@ -115,6 +118,14 @@ def _within_memory(problem: Problem, cuts: Sequence[int], rank: int) -> Options:
     one = options_of(replace(problem, cuts=tuple(cuts)), rank)
     fits = [memory_need_bytes_K(problem, cut, rank) <= problem.memory_bytes_K for cut in cuts]
     return replace(one, allowed_KC=np.stack(fits, axis=1))
+
+
+def _told_apart(one: Options, apart: BandsApart, round_s: float) -> tuple[Options, float, Json]:
+    """With one cut for all nothing ties both bands: options without adapters, what these take (s), and the proof."""
+    if apart.problem.cut_per_client or not np.all(one.allowed_KC):
+        return one, 0.0, {}
+    fed_s, listed = apart.fed(one, round_s)
+    return replace(one, fed_bits_KC=np.zeros(one.cut_KC.shape)), fed_s * _SAFE, {"fed": listed}
 
 
 def _alone(problem: BandProblem) -> Array:
@@ -139,24 +150,32 @@ class BandsApart:
 
     def proof(self, options: Options, round_s: float) -> tuple[Json, float]:
         """What proves that a round with these cuts is no shorter (s), up to a goal."""
+        steps, known_s = self.problem.local_steps, [known_s for _, known_s in self._known(options)]
+        rest_s = round_s - steps * float(np.sum(options.work_s_KC))
+        spare_s = max(0.0, known_s[1] + steps * known_s[0] - rest_s)  # which the known owners take too long
+        fed_s, fed = self.fed(options, min(known_s[1] - _FED * spare_s, rest_s))
+        main_s, main = self._climbed(0, self._known(options)[0][0], (rest_s - fed_s) / steps * (1 + 1e-9))
+        return {"main": main, "fed": fed}, round_s - (rest_s - steps * main_s - fed_s)
+
+    def fed(self, options: Options, most_s: float = np.inf) -> tuple[float, list[Json]]:
+        """That the adapters with these cuts take no less both ways (s), up to a goal, and what proves it."""
+        ways, known_s = self._known(options)[1]
+        return self._climbed(1, ways, min(known_s, most_s))
+
+    def _known(self, options: Options) -> list[tuple[Ways, float]]:
+        """Both ways of both bands, and what they take the plan's owners (s)."""
         priced, nothing_K = self.problem.price_downlink, np.zeros(options.num_clients)
         fed_K = options.fed_bits_KC[:, 0]
         asks = (
             (options.ready_s_KC[:, 0], options.up_bits_KC[:, 0], options.back_s_KC[:, 0], options.down_bits_KC[:, 0]),
             (nothing_K, fed_K, nothing_K, fed_K * self.problem.costs.download_share),
         )
-        ways: list[Ways] = []
-        known_s: list[float] = []
+        found: list[tuple[Ways, float]] = []
         for tables, owner_M, (ready_s_K, up_K, after_s_K, down_K) in zip(self.tables, self.owners, asks, strict=True):
             both = BothWays(tables.band, tables.problem(ready_s_K, up_K), down_K * priced, after_s_K)
-            ways.append(Ways(both.uplink, after_s_K, both if priced else None))
-            known_s.append(both.delay_s(owner_M) if np.any(up_K > 0) else both.down_s(owner_M))
-        steps = self.problem.local_steps
-        rest_s = round_s - steps * float(np.sum(options.work_s_KC))
-        spare_s = max(0.0, known_s[1] + steps * known_s[0] - rest_s)  # which the known owners take too long
-        fed_s, fed = self._climbed(1, ways[1], min(known_s[1] - _FED * spare_s, rest_s))
-        main_s, main = self._climbed(0, ways[0], (rest_s - fed_s) / steps * (1 + 1e-9))
-        return {"main": main, "fed": fed}, round_s - (rest_s - steps * main_s - fed_s)
+            known_s = both.delay_s(owner_M) if np.any(up_K > 0) else both.down_s(owner_M)
+            found.append((Ways(both.uplink, after_s_K, both if priced else None), known_s))
+        return found
 
     def _climbed(self, j: int, ways: Ways, goal_s: float) -> tuple[float, list[Json]]:
         return ways.climbed(self.refuters[j], goal_s, goal_s, _HALVINGS)
@@ -166,7 +185,10 @@ _Values = tuple[Asked, Array, IntArray]  # how much sets cost at least (rounds),
 
 
 class CutProof:
-    """The proof that no round of an option set is shorter than `round_s`; less may be `reached_s`."""
+    """The proof that no round of an option set is shorter than `round_s`; less may be `reached_s`.
+
+    `fed_s` is what adapters take that its option set leaves out (s).
+    """
 
     def __init__(
         self,
@@ -176,6 +198,7 @@ class CutProof:
         hertz: tuple[float, float],
         round_s: float,
         apart: BandsApart,
+        fed_s: float,
     ) -> None:
         self.packing, self.i, self.one, self.cut_KC, self.hertz = (
             packing,
@@ -184,7 +207,7 @@ class CutProof:
             options.cut_KC,
             hertz,
         )
-        self.options, self.apart = options, apart
+        self.options, self.apart, self.fed_s = options, apart, fed_s
         self.choices: dict[bytes, tuple[Json, float]] = {}
         self.round_s = self.reached_s = round_s
         self.margin = _MARGIN / (2 * options.num_clients)
@@ -193,12 +216,12 @@ class CutProof:
 
     def first_T(self, allowed_KC: BoolArray) -> Array:
         """The last seconds are no sooner, [T]."""
-        asks, first_T = self.one.asks[0], np.zeros(len(self.packing.times_T))
-        starts = [asks.ready_s_KC, asks.after_s_KC]
+        main_KC2, fed_KC2 = (band.least_s(asks) for band, asks in zip(self.packing.bands, self.one.asks, strict=True))
         if self.packing.shared:
-            starts = [np.sum(self.packing.bands[0].least_s(asks), axis=2) + self.one.work_s_KC]
-        for t, start_s_KC in enumerate(starts):
-            first_T[t] = np.max(np.min(np.where(allowed_KC, start_s_KC, np.inf), axis=1))
+            main_KC2 = (np.sum(main_KC2, axis=2) + self.one.work_s_KC)[..., None]
+        first_KCT = np.concatenate((main_KC2, fed_KC2), axis=2)
+        first_T = np.max(np.min(np.where(allowed_KC[..., None], first_KCT, np.inf), axis=1), axis=0)
+        first_T[-2] += self.fed_s
         return first_T
 
     def of(self, trace: Trace) -> Json:

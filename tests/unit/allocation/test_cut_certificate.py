@@ -195,3 +195,12 @@ def test_the_certificate_of_a_recipe_holds_its_instance_and_is_confirmed(tool, c
     if CODECS in changes:  # what is proved of one choice of codecs does not hold for the others
         certificate.write_text(json.dumps(written | {"beside": [*written["beside"][:-1], {}]}))
         assert checker.main(chosen, certificate) == 2
+
+
+def test_adapters_of_one_cut_for_all_are_proved_by_themselves_beside_shares(tmp_path, capsys):
+    written = certified(problem_of("both ways, shares, slow server", 3, 3, 0).restrict([4], [4]))
+    confirmed(written, 0.99, tmp_path, capsys, shares)
+    (one,) = written[2]["pairs"]
+    assert one.pop("fed")
+    code, words = checked(written, tmp_path, capsys, shares)
+    assert (code, words[:9]) == (1, "refused: ")
