@@ -60,6 +60,7 @@ _GROWS = 0.2  # share of a foreseen gain from which on the radius is doubled
 _FAR = 1.0  # radius up to which it is foreseen what prices may still gain
 _NARROW = 0.2  # share of what is missing to which prices are moved
 _SPREAD, _MIXED = 0.3, 0.02  # of what is missing, and of a client's choice: below it another kind of parts is made
+_ASIDE = 1e-3  # of a band's prices, where seconds alone prove more of it
 _PAYS, _STALE, _LOOK = 0.1, 2, 40  # share of what is missing that programs have to gain: one of so many, or all of them
 _CHOICES, _WIDE = 128, 4e-3  # of cuts that are closed one by one, and the gap from which on that is done thoroughly
 _MOST_PARTS = 4  # for every program that may be solved
@@ -256,6 +257,13 @@ class Prices(NamedTuple):
     def weights(self) -> tuple[Array, Array]:
         """Of both bands."""
         return self.main_M1, self.fed_M1
+
+    def scaled(self, main: float, fed: float, ways: tuple[IntArray, IntArray]) -> Prices:
+        """So many times the prices of each band, of which `ways` are the seconds."""
+        late_KT = self.late_KT.copy()
+        late_KT[:, np.unique(ways[0])] *= main
+        late_KT[:, ways[1]] *= fed
+        return Prices(main * self.main_M1, fed * self.fed_M1, main * self.server, late_KT)
 
 
 # ("cut", client, cut), ("owner", band, client, subchannel) or ("time", which, seconds), where cuts count from 0
@@ -542,25 +550,25 @@ class CutPacking:
     def _bounded(self, node: _Node, most: int) -> _Node:
         """The node with its bound, the prices that prove it, and without cuts that no better plan has."""
         one = self.option_sets[node.option_set]
-        trial, radius, solved = node.prices, node.radius, None
-        best_s, center_s, stale = node.bound_s / one.rounds, -np.inf, 0
+        node, radius, solved = self._begun(node), node.radius, None
+        trial, best_s, center_s, stale = node.prices, node.bound_s / one.rounds, -np.inf, 0
         for turn in range(most):
             goal_s = self.goal_of() / one.rounds
             choice_KC = self._choice(node, trial, goal_s) if turn > 0 or node.choice_KC is None else node.choice_KC
             choice_KC = np.where(node.allowed_KC, choice_KC, np.inf)
-            proved_s, soonest_s = self._bound(node, trial, choice_KC), self._soonest_s(node)
-            bound_s, least_K = max(proved_s, soonest_s), np.min(choice_KC, axis=1)
+            proved_s, least_K = self._bound(node, trial, choice_KC), np.min(choice_KC, axis=1)
+            best_s = max(best_s, proved_s, self._soonest_s(node))
             node.trace.prices.append(trial)
-            if bound_s >= goal_s:  # where the soonest is no better, no program has a solution
+            if best_s >= goal_s:  # where the soonest is no better, no program has a solution
                 return node._replace(bound_s=np.inf)
             keeps_KC = choice_KC - least_K[:, None] <= (goal_s - proved_s) * (1 + 1e-9)
             node = node._replace(allowed_KC=node.allowed_KC & keeps_KC)
-            stale = 0 if bound_s > center_s + _PAYS * (goal_s - best_s) else stale + 1
-            if bound_s > center_s:
+            node = node._replace(bound_s=one.rounds * best_s)
+            stale = 0 if proved_s > center_s + _PAYS * (goal_s - best_s) else stale + 1
+            if proved_s > center_s:
                 wanted_s = 0.0 if solved is None else _GROWS * (solved.value_s - center_s)
-                radius *= 1.0 if solved is None or bound_s - center_s < wanted_s else 2.0
-                best_s, center_s = max(bound_s, best_s), bound_s
-                node = node._replace(prices=trial, bound_s=one.rounds * best_s, choice_KC=choice_KC)
+                radius *= 1.0 if solved is None or proved_s - center_s < wanted_s else 2.0
+                center_s, node = proved_s, node._replace(prices=trial, choice_KC=choice_KC)
             else:
                 radius *= _SHRINK
             if solved is not None and (solved.value_s - center_s) * max(1.0, _FAR / radius) <= _NARROW * (
@@ -584,6 +592,21 @@ class CutPacking:
             ]
             self.tell(Found(node.option_set, np.argmax(solved.share_KC, axis=1), owners[0], owners[1]))
         return node._replace(solved=solved, radius=min(max(4 * radius, _CHILD_RADIUS), _RADIUS))
+
+    def _begun(self, node: _Node) -> _Node:
+        """The node, with next to no prices of a band of which its first seconds alone prove more than these do."""
+        goal_s, soonest_s = self.goal_of() / self.option_sets[node.option_set].rounds, self._soonest_s(node)
+        begun, best_s = node, -np.inf
+        for scales in ((1.0, 1.0), (_ASIDE, 1.0), (1.0, _ASIDE)):
+            prices = node.prices.scaled(*scales, self.ways)
+            known_KC = node.choice_KC if best_s == -np.inf else None
+            choice_KC = self._choice(node, prices, goal_s) if known_KC is None else known_KC
+            proved_s = self._bound(node, prices, np.where(node.allowed_KC, choice_KC, np.inf))
+            if proved_s > best_s:
+                best_s, begun = proved_s, node._replace(prices=prices, choice_KC=choice_KC)
+            if proved_s >= soonest_s:
+                break
+        return begun
 
     def _bound(self, node: _Node, prices: Prices, choice_KC: Array) -> float:
         """No round of a node is shorter (s), infinite where there is none, if its cuts cost at least so much."""
