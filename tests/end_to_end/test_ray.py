@@ -17,8 +17,8 @@ from wavetune.errors import ConfigError
 from wavetune.runtimes.ray_engine import placed
 
 ALONE = ("run.tokens_per_pass=1", "run.samples=0")  # a pass a client, as in workers
-FIVE_ROUNDS = small("sflllm", *ALONE, "run.rounds=5")
-MIXED = (*EXACT, "method.topology.cut=[1,3,2]", "method.lora.rank=[2,4,1]")
+FIVE = (*EXACT, "method.topology.cut=[1,3,2]", "method.lora.rank=[2,4,1]", "run.rounds=5")
+FIVE_ROUNDS = small("sflllm", *ALONE, *FIVE)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,11 @@ def start(out, *settings, workers=2, options=()):
     pytest.importorskip("ray", reason="Ray is not installed")
     words = [word for setting in (*SMALL, *ALONE, *settings) for word in ("--set", setting)]
     return forked.wavetune("run", "sflllm", *words, "--workers", workers, *options, "--out", out)
+
+
+def go_on(out, workers, options):
+    """`wavetune run --resume` in workers."""
+    return forked.wavetune("run", "--resume", "--workers", workers, *options, "--out", out)
 
 
 def skip_if_ray_ran_out_of_time(errors):
@@ -88,7 +93,7 @@ def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_proces
 ):
     out = tmp_path / "two"
     held.hold(out, 2)
-    process = start(out, "run.rounds=5", options=held.OPTION)
+    process = start(out, *FIVE, options=held.OPTION)
     workers = introduced(process)
     wait_for_rounds(process, out, 1)
     os.kill(workers[1], signal.SIGKILL)
@@ -104,17 +109,6 @@ def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_proces
     assert count_rounds(out) < 5
     train(FIVE_ROUNDS, out, resume=True)
     assert_same_run(out, one_process)
-
-
-def test_a_run_in_workers_ends_as_one_process(cluster: TwoMachines, tmp_path):
-    train(small("sflllm", *ALONE, *MIXED), tmp_path / "one")
-    cluster.complete()
-    process = start(tmp_path / "two", *MIXED, options=("--ray", cluster.address))
-    _, errors = process.communicate()
-    skip_if_ray_ran_out_of_time(errors)
-    assert process.returncode == 0, errors
-    assert re.findall(r"^worker (\d) took [\d,]+ MB of memory at most$", errors, re.MULTILINE) == ["0", "1"]
-    assert_same_run(tmp_path / "two", tmp_path / "one")
 
 
 def test_what_a_worker_refuses_is_said_in_one_sentence(cluster: TwoMachines, tmp_path):
@@ -144,13 +138,13 @@ def test_each_worker_is_given_a_gpu_of_its_own_and_says_so_where_pytorch_sees_no
     assert re.match(r"wavetune: Ray gave GPU \d of .* to worker 0, but PyTorch sees no", errors.splitlines()[-1])
 
 
-def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(
+def test_workers_are_spread_over_a_cluster_and_after_the_loss_of_a_machine_one_worker_ends_as_one_process(
     cluster: TwoMachines, one_process, tmp_path
 ):
     cluster.complete()
     out = tmp_path / "two"
     held.hold(out, 3)
-    process = start(out, "run.rounds=5", options=("--ray", cluster.address, *held.OPTION))
+    process = start(out, *FIVE, options=("--ray", cluster.address, *held.OPTION))
     workers = introduced(process)
     assert parent(workers[0]) != parent(workers[1])  # each machine's raylet starts the workers there
     wait_for_rounds(process, out, 2)
@@ -160,7 +154,10 @@ def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(
     assert process.returncode == 2, errors
     assert errors.splitlines()[-1].startswith("wavetune: a machine left the Ray cluster")
     assert 2 <= count_rounds(out) <= 3
-    train(FIVE_ROUNDS, out, resume=True)
+    process = go_on(out, workers=1, options=("--ray", cluster.address))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert re.findall(r"^worker (\d) took [\d,]+ MB of memory at most$", errors, re.MULTILINE) == ["0"]
     assert_same_run(out, one_process)
 
 
