@@ -319,12 +319,13 @@ class DecisionSearch:
     def _pack_cuts(self, proof: _Proof) -> None:
         """Close the gap where clients have cuts or shares of their own, and take what is found on the way."""
         problem, evaluator, before_s, close = self.problem, self.evaluator, self.lower_s, self._closing(proof)
-        matched_s = self._match_cuts(proof, close)
+        least_s = self._least_times_s(proof)
+        matched_s = self._match_cuts(least_s, close)
         self._prove(matched_s)
         best, rest = self.best, 1 - min(self.lower_s) / self.best.delay_s
         if not self._packs or rest <= (_TOLERANCE if problem.price_downlink else _OPEN_UPLINK):
             return
-        option_sets, least_s = self._untied(proof)
+        option_sets = self._untied(least_s, proof)
         # where matching leaves something, programs start from what was known, by which they see whether they lead on
         refuted_s = [s if s >= self._goal_s() * (1 - _ROUNDING) else 0.0 for s in matched_s]
         lower_s = [max(pair) for pair in zip(before_s, refuted_s, strict=True)]
@@ -356,19 +357,21 @@ class DecisionSearch:
 
         return None if self.problem.share_server else close_choice
 
-    def _untied(self, proof: _Proof) -> tuple[list[Options], list[list[float]]]:
-        """Option sets, and what is proved of their times; without adapters where one cut for all does not tie bands.
+    def _untied(self, least_s: list[list[float]], proof: _Proof) -> list[Options]:
+        """Option sets, without adapters where one cut for all does not tie bands: only steps are left to pack.
 
-        What these take at least is then known, and only steps are left to pack.
+        What adapters take at least of `least_s` is then that of both ways together.
         """
-        option_sets, least_s = list(self.option_sets), self._least_times_s(proof)
+        option_sets = list(self.option_sets)
         for i, one in enumerate(option_sets):
             if one.num_cuts == 1:
                 option_sets[i] = replace(one, fed_bits_KC=np.zeros(one.cut_KC.shape))
                 least_s[i][-2:] = self._least_fed_both_s(one, proof), 0.0
-        return option_sets, least_s
+        return option_sets
 
-    def _match_cuts(self, proof: _Proof, close: Callable[[int, IntArray, bool], float] | None) -> list[float]:
+    def _match_cuts(
+        self, least_s: list[list[float]], close: Callable[[int, IntArray, bool], float] | None
+    ) -> list[float]:
         """What matching proves of every option set where there are hardly more subchannels than clients."""
         problem, most = self.problem, int(_MATCHED_BOXES / max(self._size, 1) / self.option_sets[0].num_cuts)
         several = problem.cut_per_client or problem.share_server
@@ -384,7 +387,6 @@ class DecisionSearch:
         )  # fmt: skip
         some = max(spare) > 1
         most = min(most // (_SPARE_TIMES if some else 1), _MOST_BOXES[some])
-        least_s = self._least_times_s(proof)
         matching.run(least_s, self.lower_s, self._goal_s, self._look_around, close, most)
         return matching.lower_s
 
