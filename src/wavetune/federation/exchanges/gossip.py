@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 
 from wavetune.federation.codecs import Tensors
 from wavetune.federation.codecs.codec import Context
@@ -35,7 +35,7 @@ class Gossip(Exchange):
     simulated_only = "devices open connections to their servers alone and none to each other"
     reach: Annotated[int, Ge(1)] | None = 1
     times: Annotated[int, Ge(1)] = 1
-    link_bit_per_s: Annotated[float, Gt(0)] = 2e7
+    link_bit_per_s: Annotated[float, Ge(1e3)] = 2e7
 
     def neighbours(self, client: int, active: Sequence[int]) -> tuple[int, ...]:
         """Whom a client that took part sends to.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 
 from wavetune.errors import ConfigError
 from wavetune.federation.codecs import Tensors
@@ -39,7 +39,7 @@ class Hierarchical(Exchange):
     graph: Literal["complete", "ring"] = "complete"
     steps: Annotated[int, Ge(0)] = 1
     period: Annotated[int, Ge(1)] = 1
-    link_bit_per_s: Annotated[float, Gt(0)] = 5e7
+    link_bit_per_s: Annotated[float, Ge(1e3)] = 5e7
 
     def fits(self, path: str, extent: Extent) -> None:
         """Refuse edges without clients."""
