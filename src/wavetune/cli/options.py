@@ -107,7 +107,7 @@ class Trials:
     budget_j: Annotated[float | None, typer.Option(min=0, metavar="JOULES", help="Joules to be good within.")] = None
     budget_bit: Annotated[float | None, typer.Option(min=0, metavar="BITS", help="Bits to be good within.")] = None
     rounds: Rounds = None
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds each method is run with.")] = 3
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Seeds each method is run with.")] = 3
     jobs: Annotated[
         int | None,
         typer.Option(

@@ -24,6 +24,7 @@ from wavetune.workers import Each, workers
 
 Cell = tuple[Value, int, str]
 Progress = Callable[[str, int, int], None]  # what is counted, how many are done, of how many
+_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Sweep:
     methods: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.num_seeds < 1:
-            raise ConfigError(f"--seeds is {self.num_seeds} but must be at least 1")
+        if not 1 <= self.num_seeds <= _MOST_SEEDS:
+            raise ConfigError(f"--seeds is {self.num_seeds} but must be from 1 to {_MOST_SEEDS:,}")
         for value in self.axis.values:
             _check_comparable(self.axis.recipe(self.recipe, value))
 

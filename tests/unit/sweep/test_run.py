@@ -136,6 +136,7 @@ def test_every_value_is_checked_before_anything_is_planned():
         sweep_of("method.planner.energy_weight_s_per_j=0,0.5")
 
 
-def test_less_than_one_seed_is_refused():
-    with pytest.raises(ConfigError, match="--seeds is 0"):
-        sweep_of("num_clients=3", 0)
+@pytest.mark.parametrize("seeds", [0, 10_001])
+def test_seeds_that_cannot_be_counted_through_are_refused(seeds):
+    with pytest.raises(ConfigError, match=f"--seeds is {seeds} but must be from 1 to 10,000"):
+        sweep_of("num_clients=3", seeds)
