@@ -37,7 +37,7 @@ from wavetune.allocation.matching import Matching, is_crowded
 from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
-from wavetune.allocation.set_packing import is_small, pack
+from wavetune.allocation.set_packing import is_small, is_sparse, pack
 from wavetune.allocation.water_filling import NO_RANKING, BandProblem
 from wavetune.units import Array
 
@@ -47,6 +47,7 @@ _SPLITS, _CLOSE = 7, 3e-4
 _MOST_MATCHED, _SOON = 100_000, 20_000  # pairs of a client and a subchannel that are matched, and for which it is soon
 _TRIED, _NEARER, _HALVINGS = np.linspace(0.05, 0.95, 7), 4, 6  # ends of the way back, how often, and of the uplink
 _KICKS = 10
+_OFTENER = 2  # are linear programs solved where hardly any subchannel is heard
 _LATER = (0.02, 0.2)  # than matching allows; shares of what is left to the best known
 _NEAR, _ASIDE, _NEAR_KICKS = (5e-4, 2e-3, 5e-3, 1e-2), 1e-2, 25  # below the best known, and D aside; shares of it
 _MOST_NEAR, _NEAR_SIZE = 100, 400_000  # searches near the best known: so many, and over so many pairs together
@@ -146,6 +147,13 @@ class BothWays:
     def strongest(self) -> Matching:
         """What clients carry by the strongest subchannel that they own."""
         return Matching.of(with_cap_tolerance(self._asking))
+
+    def programs(self, most: int) -> int:
+        """How many linear programs are affordable where, if all heard all subchannels, `most` would be."""
+        if not is_small(self.uplink):
+            return 0
+        heard = int(np.count_nonzero(self._asking.log_KM > NO_GAIN_LOG2))
+        return most * self.uplink.log_KM.size // max(heard, 1) * (_OFTENER if is_sparse(self.uplink) else 1)
 
     def matched_owners(self, up_s: float, known_s: float) -> IntArray | None:
         """Owners by matching, and local search from there, that have both ways done before `known_s`.
@@ -301,12 +309,16 @@ class BothWays:
 
 
 class _Part(NamedTuple):
-    """An interval of when the way back is done: a bound of both ways in it, its ends, and of the uplink at the last."""
+    """An interval of when the way back is done: a bound of both ways in it, its ends, and of the uplink at the last.
+
+    The latter might be raised, but for what was not refuted by `close_s` more.
+    """
 
     bound_s: float
     start_s: float
     end_s: float
     up_s: float
+    close_s: float = 0.0
 
 
 class _Proof:
@@ -318,10 +330,7 @@ class _Proof:
         if prices is None:
             prices = uniform_prices(ways.uplink, known.owner_M, 0.0, known.delay_s)
         self.prices = copy_prices(prices)._replace(back_price_K2=np.zeros((len(ways.after_s_K), 2)))
-        self.weight_M1, self.programs = (
-            self.prices.weight_M1.copy(),
-            asked.effort.programs if is_small(ways.uplink) else 0,
-        )
+        self.weight_M1, self.programs = self.prices.weight_M1.copy(), ways.programs(asked.effort.programs)
         start_s, end_s = ways.least_down_s, known.delay_s - up_s
         self.parts = [_Part(start_s + up_s, start_s, max(end_s, start_s), up_s)]
 
@@ -341,18 +350,23 @@ class _Proof:
             ):
                 break
             heapq.heappop(self.parts)
-            middle_s = 0.5 * (least.start_s + least.end_s)
-            up_s = max(least.up_s, self._up_s(middle_s, self.enough_s - least.start_s))
-            heapq.heappush(self.parts, _Part(least.start_s + up_s, least.start_s, middle_s, up_s))
-            heapq.heappush(self.parts, _Part(middle_s + least.up_s, middle_s, least.end_s, least.up_s))
+            middle_s, close_s = 0.5 * (least.start_s + least.end_s), 0.5 * (least.end_s - least.start_s)
+            end_s = least.end_s if least.close_s > 2 * close_s and self.programs > 0 else middle_s
+            up_s = max(least.up_s, self._up_s(end_s, self.enough_s - least.start_s, close_s))
+            heapq.heappush(self.parts, _Part(least.start_s + up_s, least.start_s, end_s, up_s, close_s))
+            if end_s < least.end_s:
+                heapq.heappush(self.parts, least._replace(bound_s=end_s + least.up_s, start_s=end_s))
         return self.parts[0].bound_s * _SAFE
 
-    def _up_s(self, down_s: float, goal_s: float) -> float:
-        """What is proved of the uplink if the way back takes at most `down_s`, up to a goal (s)."""
+    def _up_s(self, down_s: float, goal_s: float, close_s: float) -> float:
+        """What is proved of the uplink if the way back takes at most `down_s`, up to a goal (s).
+
+        Or, where packing is affordable, up to so `close_s` to what it does not refute.
+        """
         if self.asked.up_s >= goal_s:
             return self.asked.up_s
         matched_s, closed = self._matched_s(down_s, goal_s)
-        return matched_s if closed else max(matched_s, self._priced_s(down_s, goal_s))
+        return matched_s if closed else max(matched_s, self._priced_s(down_s, goal_s, close_s))
 
     def _matched_s(self, down_s: float, goal_s: float) -> tuple[float, bool]:
         """What matching proves of the uplink, as `_up_s`; and whether that is all there is to prove, or to find."""
@@ -365,7 +379,7 @@ class _Proof:
         self.known = self.ways.better_of(self.known, owner_M)
         return low_s, self.ways.up_s(owner_M) <= goal_s and self.ways.down_s(owner_M) <= down_s
 
-    def _priced_s(self, down_s: float, goal_s: float) -> float:
+    def _priced_s(self, down_s: float, goal_s: float, close_s: float) -> float:
         """The same by prices and linear programs, which find no way from above what they prove."""
         problem = with_cap_tolerance(self.ways.problem(down_s))
         low_s = provable_delay(problem, copy_prices(self.prices), self.asked.up_s, goal_s)
@@ -377,13 +391,19 @@ class _Proof:
                 anew = raise_afresh(problem, self.known.owner_M, low_s, goal_s, tolerance_s, iterations)
                 low_s, self.prices = anew[0], anew[2] or self.prices
         open_s, owner_M = goal_s - 0.3 * self.asked.gap_s, self.known.owner_M
-        if self.programs > 0 and low_s < open_s and not self.asked.clock.expired:
-            packing = pack(problem, self.weight_M1, owner_M, goal_s)
-            self.programs -= packing.programs + 1
-            owner_M = packing.owner_M
-            if packing.weight_M1 is not None:
-                self.weight_M1, low_s = packing.weight_M1, goal_s
-        if low_s < open_s:
-            found_M = self.ways.search(goal_s, down_s, owner_M, self.asked.effort.kicks)
-            self.known = self.known if found_M is None else self.ways.better_of(self.known, found_M)
+        while low_s < open_s:
+            packed = self.programs > 0 and not self.asked.clock.expired
+            if packed:
+                packing = pack(problem, self.weight_M1, owner_M, goal_s)
+                self.programs -= packing.programs + 1
+                owner_M = packing.owner_M
+                if packing.weight_M1 is not None:
+                    self.weight_M1, low_s = packing.weight_M1, goal_s
+            if low_s < goal_s:
+                found_M = self.ways.search(goal_s, down_s, owner_M, self.asked.effort.kicks)
+                self.known = self.known if found_M is None else self.ways.better_of(self.known, found_M)
+                open_s = min(open_s, goal_s)
+            if not packed or open_s - low_s <= max(close_s, 0.3 * self.asked.gap_s):
+                break
+            goal_s = 0.5 * (low_s + open_s)
         return low_s

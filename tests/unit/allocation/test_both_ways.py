@@ -163,6 +163,20 @@ def test_the_next_round_is_planned_within_half_a_percent_where_fades_and_interfe
     assert found.gap < 5e-3
 
 
+def test_both_ways_are_closed_where_hardly_any_subchannel_is_heard():
+    problem, g = cell_problem(20, 34, seed=3), np.random.default_rng(3)
+
+    def band(one):
+        heard_KM = g.random(one.gain_KM.shape) < 0.12
+        heard_KM[np.arange(20), g.permutation(34)[:20]] = True
+        gain_KM = one.gain_KM * heard_KM
+        down_KM = gain_KM * g.exponential(size=gain_KM.shape)
+        return replace(one, gain_KM=gain_KM, downlink_gain_KM=down_KM, downlink_power_w=0.02)
+
+    problem = replace(problem, main=band(problem.main), fed=band(problem.fed), price_downlink=True)
+    assert plan(problem.restrict([problem.cuts[0]], [8])).gap <= 2e-3
+
+
 @pytest.fixture(scope="module")
 def slow_way_back():
     """A cell that sends much more slowly than it hears, and its plan with the pairs of cut and rank that were bounded.
