@@ -32,6 +32,7 @@ from wavetune.records.rounds import Spent
 
 _FINE_ORDERS = (1.01, 1.02, 1.05)  # around those that the accountant looks at by default
 _COARSE_ORDERS = (64, 96, 128, 192, 256, 512, 1024)
+_LEAST_NOISE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Gaussian(Part):
             raise ConfigError(
                 "method.privacy.clip_norm is null, which bounds nothing that noise could hide; set a norm, or "
                 "method.privacy.noise_multiplier=0"
+            )
+        if 0 < self.noise_multiplier < _LEAST_NOISE:
+            raise ConfigError(
+                f"noise_multiplier is {self.noise_multiplier:g}, which hides nothing; set 0, or at least "
+                f"{_LEAST_NOISE:g}"
             )
 
     def share_std(self, num_clients: int) -> float:
