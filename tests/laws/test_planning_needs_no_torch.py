@@ -122,7 +122,7 @@ Ppo(), Grpo(), Dpo()
 
 def test_help_imports_nothing_heavy():
     code = "import sys\nfrom wavetune import cli\nprint([m for m in sys.modules if m.partition('.')[0] in " + repr(
-        (*HEAVY, "numpy", "scipy", "numba", "pydantic", "matplotlib")
+        (*HEAVY, "numpy", "scipy", "numba", "pydantic", "matplotlib", "email", "zipfile")
     )
     assert python(code + "])").strip() == "[]"
 

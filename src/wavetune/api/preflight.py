@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +67,8 @@ def sees_gpu() -> bool:
 
 
 def _without_cuda() -> bool:
+    from importlib.metadata import PackageNotFoundError, version  # a tenth of the time that help takes
+
     try:
         return "+cpu" in version("torch")
     except PackageNotFoundError:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterable
 from functools import cache
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,6 +115,8 @@ def state_of(files: Iterable[Path | str]) -> str:
 @cache
 def state_of_code() -> str:
     """Changes with our sources and with the libraries that compute."""
+    from importlib.metadata import version  # which no recipe needs to be shown
+
     sources = Path(__file__).parents[1].rglob("*.py")
     return f"{state_of(sources)} {version('torch')} {version('transformers')}"
 
