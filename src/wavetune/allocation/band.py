@@ -30,7 +30,7 @@ from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, us
 from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.ladder import owners_delay, steps_of
 from wavetune.allocation.local_search import Demand, first_owners, search
-from wavetune.allocation.matching import Matching, is_crowded
+from wavetune.allocation.matching import Matching, is_crowded, serving_owners
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, is_sparse, pack
@@ -231,6 +231,13 @@ def first_incumbent(tables: BandTables, problem: BandProblem, owner_M: IntArray 
         heard_KM, problem.ready_K, problem.need_K, problem.cap_w_K, problem.total_w, weak_first_K, seed_K, problem.limit
     )
     delay_s = owners_delay(problem, owner_M)
+    if delay_s == np.inf:
+        sends_K = problem.need_K > 0
+        serving_M = serving_owners(
+            np.where(usable_KM, problem.inverse_KM, np.inf), usable_KM, sends_K, np.zeros_like(sends_K)
+        )
+        owner_M = owner_M if serving_M is None else serving_M
+        delay_s = owners_delay(problem, owner_M)
     if tables.matching is not None and low_s < delay_s < np.inf:
         matching, none_K = tables.matching._replace(problem=with_cap_tolerance(problem)), np.zeros(len(problem.need_K))
         single_M = matching.soonest_of_one(low_s, delay_s)

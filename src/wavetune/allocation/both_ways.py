@@ -30,10 +30,11 @@ from wavetune.allocation.counting import Strongest, enough_columns
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.dual_bound import provable_delay, raise_afresh, raise_bound, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
+from wavetune.allocation.feasibility import usable_subchannels
 from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.ladder import owners_delay
-from wavetune.allocation.matching import Matching, is_crowded
+from wavetune.allocation.matching import Matching, is_crowded, serving_owners
 from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
@@ -214,6 +215,8 @@ class BothWays:
         `up_s` is a bound of the uplink alone; `close` is the share of the delay below which less is not tried.
         """
         owner_M = min(starts, key=self.delay_s)
+        if self.delay_s(owner_M) == np.inf and (serving_M := self._serving_owners()) is not None:
+            owner_M = serving_M
         best_s, share = self.delay_s(owner_M), 0.5
         others = [s for s in starts if s is not owner_M]
         least_s = self._counted_s(up_s, best_s) if np.isfinite(best_s) else best_s
@@ -228,6 +231,12 @@ class BothWays:
                     break
             share, others = share if found else share / 3, []
         return TwoWays(owner_M, best_s, up_s + self.least_down_s)
+
+    def _serving_owners(self) -> IntArray | None:
+        """Owners with a rate both ways, with the least power; None where there are none."""
+        heard_KM = usable_subchannels(self.band, self.uplink.cap_w_K)
+        power_w_KM = np.where(heard_KM, self.uplink.inverse_KM, np.inf)
+        return serving_owners(power_w_KM, self._rate_KM > 0, self.uplink.need_K > 0, self.down_bits_K > 0)
 
     def _splits(self, owner_M: IntArray, target_s: float, up_s: float) -> list[float]:
         """When the way back may end so that both are done by the target, as far as counting does not refute it."""

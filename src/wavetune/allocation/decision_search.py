@@ -299,7 +299,7 @@ class DecisionSearch:
                 break
         if thorough:
             counted_s = self._count_shares(proof)
-            if min(map(max, self.lower_s, counted_s)) < self._goal_s():
+            if np.isfinite(self._goal_s()) and min(map(max, self.lower_s, counted_s)) < self._goal_s():
                 self._pack_cuts(proof)
             self._prove(counted_s)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, load_of
+from wavetune.allocation.feasibility import usable_subchannels
 from wavetune.allocation.plan import Plan, infeasible
-from wavetune.allocation.problem import IntArray, Problem
+from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.units import Array
 
 
 @np.errstate(over="ignore")  # an infinite rate costs too much, as it should
@@ -57,11 +59,24 @@ def _or_why_none(problem: Problem, found: Plan) -> Plan:
     for name, band in (("main", problem.main), ("fed", problem.fed)) if problem.price_downlink else ():
         for k in np.flatnonzero(~np.any(downlink_rate_bit_per_s_KM(band) > 0, axis=1)):
             return infeasible(f"{name} band: client {k} can receive on no subchannel")
+        if not _can_serve(band, problem.tx_power_max_w_K):
+            return infeasible(
+                f"{name} band: subchannels cannot be shared out so that every client can both send and receive"
+            )
     if problem.main.ladder is not None or problem.fed.ladder is not None:
         return infeasible(
             "total_power_max_w does not bring every client to the least signal-to-noise ratio of its rate"
         )
     return infeasible("a client's link, up or down, carries less than can be counted")
+
+
+def _can_serve(band: RadioBand, tx_power_max_w_K: Array) -> bool:
+    """Whether any owners let everybody send and receive, whatever power that takes together."""
+    from wavetune.allocation.matching import serving_owners
+
+    power_w_KM = np.where(usable_subchannels(band, tx_power_max_w_K), 0.0, np.inf)
+    all_K = np.ones(len(power_w_KM), np.bool_)
+    return serving_owners(power_w_KM, downlink_rate_bit_per_s_KM(band) > 0, all_K, all_K) is not None
 
 
 def _computing_s(problem: Problem, found: Plan) -> float:

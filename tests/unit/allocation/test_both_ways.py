@@ -13,7 +13,7 @@ from wavetune.allocation import given_cuts, owner_program, set_packing
 from wavetune.allocation.band import local_owners, ranked, vital_of_rates, vital_of_sums
 from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.counting import least_common_s
-from wavetune.allocation.delay import load_of
+from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, load_of
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.feasibility import violations
 from wavetune.allocation.gains import log_and_inverse
@@ -25,7 +25,7 @@ from wavetune.allocation.planner import plan, plan_fixed
 from wavetune.allocation.power import allocate_power
 from wavetune.allocation.set_packing import pack
 from wavetune.allocation.water_filling import BandProblem
-from wavetune.wireless.rate_models import Shannon
+from wavetune.wireless.rate_models import NrMcs, Shannon
 
 
 def two_way_problem(seed):
@@ -175,6 +175,50 @@ def test_both_ways_are_closed_where_hardly_any_subchannel_is_heard():
 
     problem = replace(problem, main=band(problem.main), fed=band(problem.fed), price_downlink=True)
     assert plan(problem.restrict([problem.cuts[0]], [8])).gap <= 2e-3
+
+
+def can_be_served(band, cap_w):
+    """Whether any owners leave every client a step of its rate each way, within the caps."""
+    K, M = band.gain_KM.shape
+    power_w_KM = band.ladder.snr_I[0] / band.envelope.gap / np.maximum(band.snr_per_w_KM, 1e-300)
+    down_KM = downlink_rate_bit_per_s_KM(band)
+    for owners in itertools.product(range(K), repeat=M):
+        own_KM = np.array(owners) == np.arange(K)[:, None]
+        least_w_K = np.min(np.where(own_KM, power_w_KM, np.inf), axis=1)
+        told = bool(np.all(np.any(own_KM & (down_KM > 0), axis=1)))
+        if told and np.all(least_w_K <= cap_w) and np.sum(least_w_K) <= band.total_power_max_w:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_plan_is_found_where_any_owners_leave_everybody_a_step_of_its_rate_each_way(seed):
+    problem, g = cell_problem(3, 5, seed=seed), np.random.default_rng(seed)
+
+    def band(one, up, down):
+        heard_KM, told_KM = g.random(one.gain_KM.shape) < up, g.random(one.gain_KM.shape) < down
+        gain_KM = 1e-13 * g.exponential(size=heard_KM.shape)
+        return replace(
+            one, gain_KM=gain_KM * heard_KM, rate=NrMcs(), total_power_max_w=0.03,
+            downlink_gain_KM=1e-12 * told_KM, downlink_power_w=0.2,
+        )  # fmt: skip
+
+    problem = replace(problem, main=band(problem.main, 0.6, 0.5), fed=band(problem.fed, 0.5, 0.6), price_downlink=True)
+    problem = replace(problem, tx_power_max_w_K=np.full(3, 0.02), cut_per_client=seed in {3, 9})
+    problem = problem.restrict(problem.cuts[:2], [8])
+    served = can_be_served(problem.main, 0.02) and can_be_served(problem.fed, 0.02)
+    assert plan(problem).status == ("ok" if served else "infeasible")
+
+
+def test_a_band_that_cannot_be_shared_out_for_both_ways_is_named():
+    """Both clients send on the first subchannel alone or on the second alone, and both receive on the second alone."""
+    problem = cell_problem(2, 3, seed=0)
+    heard_KM, told_KM = np.array([[1.0, 0, 0], [0, 1, 0]]), np.array([[0, 1.0, 0], [0, 1, 0]])
+    main = replace(problem.main, gain_KM=1e-11 * heard_KM, downlink_gain_KM=1e-11 * told_KM, downlink_power_w=1.0)
+    fed = replace(problem.fed, downlink_gain_KM=problem.fed.gain_KM, downlink_power_w=1.0)
+    found = plan(replace(problem, main=main, fed=fed, price_downlink=True))
+    assert found.status == "infeasible"
+    assert "main band: subchannels cannot be shared out" in found.reason
 
 
 @pytest.fixture(scope="module")
