@@ -30,7 +30,8 @@ from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, us
 from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.ladder import owners_delay, steps_of
 from wavetune.allocation.local_search import Demand, first_owners, search
-from wavetune.allocation.matching import Matching, is_crowded, serving_owners
+from wavetune.allocation.matching import Matching, is_crowded
+from wavetune.allocation.owner_program import serving_owners
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, is_sparse, pack

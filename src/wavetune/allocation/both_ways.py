@@ -34,8 +34,8 @@ from wavetune.allocation.feasibility import usable_subchannels
 from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.ladder import owners_delay
-from wavetune.allocation.matching import Matching, is_crowded, serving_owners
-from wavetune.allocation.owner_program import Back, Found, OwnerProgram
+from wavetune.allocation.matching import Matching, is_crowded
+from wavetune.allocation.owner_program import Back, Found, OwnerProgram, serving_owners
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, is_sparse, pack

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from wavetune.allocation.gains import NO_GAIN_LOG2
-from wavetune.allocation.problem import BoolArray, IntArray
+from wavetune.allocation.problem import IntArray
 from wavetune.allocation.water_filling import BandProblem, strongest_rates
 from wavetune.units import Array
 
@@ -23,7 +23,6 @@ from wavetune.units import Array
 _MOST_COUNTED, _COUNTED_TIMES = 4, 3
 _SAFE = 1 - 1e-9
 _HALVINGS = 12
-_MOST_S = 20.0  # for a program of who is served at all
 _SHARE = 1.5  # subchannels a client up to which matching says much
 
 
@@ -32,48 +31,6 @@ def linear_sum_assignment(value_KW: Array) -> tuple[IntArray, IntArray]:
     from scipy import optimize  # pyright: ignore[reportMissingTypeStubs] # slow to import
 
     return cast(Any, optimize).linear_sum_assignment(value_KW)
-
-
-def serving_owners(power_w_KM: Array, received_KM: BoolArray, sends_K: BoolArray, gets_K: BoolArray) -> IntArray | None:
-    """Owners with whom all are served with the least power together; None where there are none, or they take too long.
-
-    A client has a subchannel for both ways, or one for each.
-
-    Args:
-        power_w_KM: what it takes to be heard (W), infinite where a client cannot be.
-        received_KM: where a client can receive.
-        sends_K: who sends.
-        gets_K: who receives.
-    """
-    from scipy import optimize, sparse  # pyright: ignore[reportMissingTypeStubs] # slow to import
-
-    milp, tables = cast(Any, optimize), cast(Any, sparse)
-    sent_KM, received_KM = np.isfinite(power_w_KM) & sends_K[:, None], received_KM & gets_K[:, None]
-    kinds = (sent_KM & received_KM, sent_KM, received_KM)
-    client_N, channel_N = (np.concatenate(of) for of in zip(*map(np.nonzero, kinds), strict=True))
-    kind_N = np.repeat(np.arange(3), [np.count_nonzero(one) for one in kinds])
-    cost_N = np.where(kind_N < 2, power_w_KM[client_N, channel_N], 0.0)
-    (K, M), N = power_w_KM.shape, np.arange(len(kind_N))
-    ways = [
-        tables.csr_array(((kind_N != other).astype(float), (client_N, N)), shape=(K, len(N)))[asks_K]
-        for other, asks_K in ((2, sends_K), (1, gets_K))
-    ]
-    once = tables.csr_array((np.ones(len(N)), (channel_N, N)), shape=(M, len(N)))
-    found: Any = milp.milp(
-        cost_N / max(float(np.max(cost_N, initial=0.0)), 1e-300),
-        integrality=np.ones(len(N)),
-        bounds=milp.Bounds(0.0, 1.0),
-        constraints=[
-            milp.LinearConstraint(once, -np.inf, 1.0),
-            milp.LinearConstraint(tables.vstack(ways), 1.0, np.inf),
-        ],
-        options={"time_limit": _MOST_S},
-    )
-    if found.x is None:
-        return None
-    owner_M = np.full(M, -1)
-    owner_M[channel_N[found.x > 0.5]] = client_N[found.x > 0.5]
-    return owner_M
 
 
 class Matching(NamedTuple):

@@ -36,6 +36,7 @@ _LOOK, _PAYS = 8, 0.1  # share of what is missing that so many programs have to 
 _SIZES = (1, 2, 3, 5, 8, 12)  # of sets of the strongest, at whose water levels there are rows at first
 _GRID = 40
 _MOST_S = 30.0  # of one program: nodes are what ends it, unless the solver lingers at one
+_MOST_SERVED, _FEW = 6_000, 12  # pairs of which all are looked at for who is served, and of a client in larger bands
 _FAINT_LOG2 = -500.0  # of a subchannel on which a client can only receive
 
 
@@ -73,6 +74,67 @@ def _without_remarks() -> Generator[None]:
             os.close(kept)
             said.seek(0)
             os.write(1, b"".join(line for line in said if not line.startswith(b"Highs")))  # by other threads
+
+
+def serving_owners(power_w_KM: Array, received_KM: BoolArray, sends_K: BoolArray, gets_K: BoolArray) -> IntArray | None:
+    """Owners that serve everybody with little power together, the least in small bands; None where there are none.
+
+    A client has a subchannel for both ways, or one for each. All are nobody's where it takes too long to tell.
+
+    Args:
+        power_w_KM: what it takes to be heard (W), infinite where a client cannot be.
+        received_KM: where a client can receive.
+        sends_K: who sends.
+        gets_K: who receives.
+    """
+    K, M = power_w_KM.shape
+    sent_KM, received_KM = np.isfinite(power_w_KM) & sends_K[:, None], received_KM & gets_K[:, None]
+    kinds = [sent_KM & received_KM, sent_KM, received_KM]
+    if sum(map(np.count_nonzero, kinds)) <= _MOST_SERVED:
+        return _served(power_w_KM, kinds, sends_K, gets_K)
+    anyhow_KM = np.asarray((np.arange(M) - np.arange(K)[:, None] * _FEW) % M, np.float64)  # others receive elsewhere
+    few = [_first(one, value) for one, value in zip(kinds, (power_w_KM, power_w_KM, anyhow_KM), strict=True)]
+    owner_M = _served(power_w_KM, few, sends_K, gets_K)
+    return -np.ones(M, np.int64) if owner_M is None else owner_M
+
+
+def _first(allowed_KM: BoolArray, value_KM: Array) -> BoolArray:
+    """The few allowed of the least value for each client."""
+    order_KM = np.argsort(np.where(allowed_KM, value_KM, np.inf), axis=1, kind="stable")[:, :_FEW]
+    first_KM = np.zeros(allowed_KM.shape, np.bool_)
+    np.put_along_axis(first_KM, order_KM, True, axis=1)
+    return np.logical_and(first_KM, allowed_KM)
+
+
+def _served(power_w_KM: Array, kinds: list[BoolArray], sends_K: BoolArray, gets_K: BoolArray) -> IntArray | None:
+    """Owners of pairs that serve both ways, for sending and for receiving."""
+    from scipy import optimize, sparse  # pyright: ignore[reportMissingTypeStubs]
+
+    milp, tables = cast(Any, optimize), cast(Any, sparse)
+    client_N, channel_N = (np.concatenate(of) for of in zip(*map(np.nonzero, kinds), strict=True))
+    kind_N = np.repeat(np.arange(3), [np.count_nonzero(one) for one in kinds])
+    cost_N = np.where(kind_N < 2, power_w_KM[client_N, channel_N], 0.0)
+    (K, M), N = power_w_KM.shape, np.arange(len(kind_N))
+    ways = [
+        tables.csr_array(((kind_N != other).astype(float), (client_N, N)), shape=(K, len(N)))[asks_K]
+        for other, asks_K in ((2, sends_K), (1, gets_K))
+    ]
+    once = tables.csr_array((np.ones(len(N)), (channel_N, N)), shape=(M, len(N)))
+    limits = [milp.LinearConstraint(once, -np.inf, 1.0), milp.LinearConstraint(tables.vstack(ways), 1.0, np.inf)]
+    with _without_remarks():
+        found: Any = milp.milp(
+            cost_N / max(float(np.max(cost_N, initial=0.0)), 1e-300),
+            integrality=np.ones(len(N)),
+            bounds=milp.Bounds(0.0, 1.0),
+            constraints=limits,
+            options={"time_limit": _MOST_S},
+        )
+    if found.status == 2:
+        return None
+    owner_M = np.full(M, -1, np.int64)
+    if found.x is not None:
+        owner_M[channel_N[found.x > 0.5]] = client_N[found.x > 0.5]
+    return owner_M
 
 
 def is_tiny(problem: BandProblem) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, load_of
 from wavetune.allocation.feasibility import usable_subchannels
 from wavetune.allocation.plan import Plan, infeasible
-from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.allocation.problem import BoolArray, IntArray, Problem, RadioBand
 from wavetune.units import Array
 
 
@@ -56,10 +56,15 @@ def _or_why_none(problem: Problem, found: Plan) -> Plan:
     """The plan, or that there is none where its delay is infinite."""
     if found.status != "ok" or np.isfinite(found.delay_s) or not np.isfinite(_computing_s(problem, found)):
         return found  # where computing takes for ever, no link is to blame
-    for name, band in (("main", problem.main), ("fed", problem.fed)) if problem.price_downlink else ():
-        for k in np.flatnonzero(~np.any(downlink_rate_bit_per_s_KM(band) > 0, axis=1)):
+    load = load_of(problem, found.cut_K, found.rank_K)
+    bands = (
+        ("main", problem.main, load.uplink_bits_IK[0], load.downlink_bits_IK[0]),
+        ("fed", problem.fed, load.fed_upload_bits_K, load.fed_upload_bits_K),
+    )
+    for name, band, up_K, down_K in bands if problem.price_downlink else ():
+        for k in np.flatnonzero((down_K > 0) & ~np.any(downlink_rate_bit_per_s_KM(band) > 0, axis=1)):
             return infeasible(f"{name} band: client {k} can receive on no subchannel")
-        if not _can_serve(band, problem.tx_power_max_w_K):
+        if not _can_serve(band, problem.tx_power_max_w_K, up_K > 0, down_K > 0):
             return infeasible(
                 f"{name} band: subchannels cannot be shared out so that every client can both send and receive"
             )
@@ -70,13 +75,12 @@ def _or_why_none(problem: Problem, found: Plan) -> Plan:
     return infeasible("a client's link, up or down, carries less than can be counted")
 
 
-def _can_serve(band: RadioBand, tx_power_max_w_K: Array) -> bool:
-    """Whether any owners let everybody send and receive, whatever power that takes together."""
-    from wavetune.allocation.matching import serving_owners
+def _can_serve(band: RadioBand, tx_power_max_w_K: Array, sends_K: BoolArray, gets_K: BoolArray) -> bool:
+    """Whether any owners let them send and receive, whatever power that takes together."""
+    from wavetune.allocation.owner_program import serving_owners
 
     power_w_KM = np.where(usable_subchannels(band, tx_power_max_w_K), 0.0, np.inf)
-    all_K = np.ones(len(power_w_KM), np.bool_)
-    return serving_owners(power_w_KM, downlink_rate_bit_per_s_KM(band) > 0, all_K, all_K) is not None
+    return serving_owners(power_w_KM, downlink_rate_bit_per_s_KM(band) > 0, sends_K, gets_K) is not None
 
 
 def _computing_s(problem: Problem, found: Plan) -> float:
