@@ -113,6 +113,8 @@ def _served(power_w_KM: Array, kinds: list[BoolArray], sends_K: BoolArray, gets_
     milp, tables = cast(Any, optimize), cast(Any, sparse)
     client_N, channel_N = (np.concatenate(of) for of in zip(*map(np.nonzero, kinds), strict=True))
     kind_N = np.repeat(np.arange(3), [np.count_nonzero(one) for one in kinds])
+    if len(kind_N) == 0:
+        return None
     cost_N = np.where(kind_N < 2, power_w_KM[client_N, channel_N], 0.0)
     (K, M), N = power_w_KM.shape, np.arange(len(kind_N))
     ways = [

@@ -8,7 +8,7 @@ import pytest
 from wavetune.allocation.both_ways import BothWays, TwoWays
 from wavetune.allocation.gains import log_and_inverse
 from wavetune.allocation.ladder import owners_delay, steps_of
-from wavetune.allocation.owner_program import Back, Found, OwnerProgram
+from wavetune.allocation.owner_program import Back, Found, OwnerProgram, serving_owners
 from wavetune.allocation.problem import RadioBand
 from wavetune.allocation.water_filling import BandProblem
 from wavetune.wireless.rate_models import Ladder, Shannon
@@ -105,3 +105,36 @@ def test_a_band_between_loud_neighbours_is_closed_by_programs():
     assert found.delay_s <= known.delay_s
     assert found.delay_s == pytest.approx(ways.delay_s(found.owner_M))
     assert found.delay_s - found.bound_s <= 1e-4 * known.delay_s
+
+
+def served_w(owner_M, power_w_KM, received_KM):
+    """The least power with which all are heard on what they own (W), infinite where somebody cannot send or receive."""
+    own_KM = owner_M == np.arange(len(power_w_KM))[:, None]
+    least_w = np.sum(np.min(np.where(own_KM, power_w_KM, np.inf), axis=1))
+    return least_w if np.all(np.any(own_KM & received_KM, axis=1)) else np.inf
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_owners_that_serve_everybody_take_the_least_power_of_all_owners(seed):
+    g = np.random.default_rng(seed)
+    power_w_KM = np.where(g.random((3, 6)) < 0.5, g.exponential(size=(3, 6)), np.inf)
+    received_KM, all_K = g.random((3, 6)) < 0.5, np.ones(3, bool)
+    owner_M = serving_owners(power_w_KM, received_KM, all_K, all_K)
+    found_w = np.inf if owner_M is None else served_w(owner_M, power_w_KM, received_KM)
+    assert found_w == pytest.approx(min(served_w(o, power_w_KM, received_KM) for o in all_owners()))
+
+
+def test_in_a_large_band_everybody_is_served_and_nothing_is_said_to_be_impossible():
+    g, all_K = np.random.default_rng(0), np.ones(100, bool)
+    power_w_KM = np.where(g.random((100, 200)) < 0.6, g.exponential(size=(100, 200)), np.inf)
+    received_KM = g.random((100, 200)) < 0.6
+    owner_M = serving_owners(power_w_KM, received_KM, all_K, all_K)
+    assert owner_M is not None
+    assert served_w(owner_M, power_w_KM, received_KM) < np.inf
+    received_KM[:] = np.arange(200) < 99  # too few for all, which a few subchannels of each do not prove
+    assert np.all(serving_owners(power_w_KM, received_KM, all_K, all_K) == -1)
+
+
+def test_where_nobody_is_heard_nobody_is_served():
+    never_KM, all_K = np.full((2, 3), np.inf), np.ones(2, bool)
+    assert serving_owners(never_KM, np.zeros((2, 3), bool), all_K, all_K) is None
